@@ -5,7 +5,7 @@ They are looked up where a line or a key is refused, so that none hides an optio
 
 from collections.abc import Mapping
 
-__all__ = ["OLD", "POSITIONAL", "key_now"]
+__all__ = ["ALONE", "OLD", "POSITIONAL", "key_now"]
 
 _MODEL = {
     "--num-layers": "--model LAYERS,K,E",
@@ -130,6 +130,12 @@ OLD: Mapping[str, Mapping[str, str]] = {  # by command, then by flag; what is ty
         "--backoff": "nothing: it is 0.5 s, doubled with each try",
     },
     "watch": _READING,
+}
+ALONE = {  # an option with which one argument too many is another one
+    (
+        "check",
+        "--rules",
+    ): "check --rules takes a finding's code and no dump: check --rules CODE",
 }
 POSITIONAL = {  # one argument too many: how many there are then, and what is typed now
     "check": (2, "check takes one dump; what it is held against is check DUMP --against REFERENCE"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ...jobs.spellings import OLD, POSITIONAL
+from ...jobs.spellings import ALONE, OLD, POSITIONAL
 from .commands import COMMANDS, functions_of
 from .help import SHARED
 
@@ -38,7 +38,8 @@ def _positional(command: str, words: Sequence[str]) -> str | None:
         return None
     count, told = POSITIONAL[command]
     given = [word for word in words if not word.startswith("-") or word == "-"]
-    return told if len(given) >= count else None
+    alone = (ALONE[command, word] for word in words if (command, word) in ALONE)
+    return next(alone, told) if len(given) >= count else None
 
 
 def _before_dashes(words: Sequence[str]) -> Sequence[str]:

@@ -23,8 +23,9 @@ from .alone.results import (
 )
 from .book.ledger import Ledger
 from .book.results import Book, Fact, Place, copied
+from .book.scripts import BEGIN_AT_0
 
-__all__ = ["Heard", "Witness", "add_cut"]
+__all__ = ["Heard", "Witness"]
 
 _SHIFT = 3  # positions beyond which a whole sample's lag is called a padding side
 _KNOWN = ("R103", "R104", "R206", "R207", "R208", "R401")  # what else makes rows that fit nowhere
@@ -181,6 +182,12 @@ def _known(book: Book, sample: str, codes: tuple[str, ...]) -> bool:
 
 def _add_script(script: Script, layers: int, book: Book, denied: bool) -> None:
     """The findings of one sample's script; one alone where a reference denies it."""
+    stood = script
+    if not denied:
+        script = stood.from_zero()
+    if script is not stood and all(one.kind == "own" for one in script.stretches):
+        _add_cut(script, layers, book)
+        return
     edits = [e for e in script.edits if e.kind not in ("renumbered", "exchanged")]
     if _known(book, script.sample, _KNOWN):
         return
@@ -190,7 +197,7 @@ def _add_script(script: Script, layers: int, book: Book, denied: bool) -> None:
     if not edits:
         return
     if denied:
-        _, detail, facts = _named(edits[0], script.stretches[0].first)
+        _, detail, facts = _named(edits[0], script)
         rows = layers * sum(e.size for e in edits)
         book.add(
             "R720", Place(script.sample, edits[0].first), rows=rows, detail=detail, facts=facts
@@ -199,11 +206,12 @@ def _add_script(script: Script, layers: int, book: Book, denied: bool) -> None:
     if any(e.kind != "nobody" for e in edits):
         for code in _SEEN:
             book.retract(code, script.sample)
-    begin = script.stretches[0].first
     for edit in edits:
-        code, detail, facts = _named(edit, begin)
+        code, detail, facts = _named(edit, script)
         end = edit.first + edit.size - 1
-        note = f"to {end}, rows of sample {edit.source}" if edit.kind == "other" else ""
+        note = BEGIN_AT_0 if script is not stood else ""
+        if edit.kind == "other":
+            note = f"to {end}, rows of sample {edit.source}"
         run = edit.kind == "hole" or code == "R701"  # rows that are early or late, all of them
         rows = layers * (_run(script, edit) if run else edit.size)
         book.add(
@@ -220,21 +228,12 @@ def _shifted(edits: list[TokenEdit]) -> bool:
     return any(e.kind in ("late", "early") for e in edits)
 
 
-def add_cut(script: Script | None, layers: int, book: Book) -> bool:
-    """Whether the rows are those from position 0 on, put at the end of the tokens; adds R003.
-
-    Of a sample whose start was inferred, by what the number of its rows leaves of the tokens: the
-    last rows were cut off.
-    """
-    if script is None:
-        return False
-    start, end = script.stretches[0].first, script.stretches[-1].end
-    own = all((one.kind, one.lag) == ("shifted", start) for one in script.stretches)
-    if start and own:
-        place = Place(script.sample, end - start, None, f"the last {_count(start, 'token')}")
-        detail = f"they begin at 0, {_BY}"
-        book.add("R003", place, rows=start * layers, detail=detail, facts={"by": _BY})
-    return start > 0 and own
+def _add_cut(script: Script, layers: int, book: Book) -> None:
+    """Add that the last rows were cut off, of a script that is all rows of position 0 on."""
+    size, end = script.lacking, script.stretches[-1].end
+    place = Place(script.sample, end, None, f"the last {_count(size, 'token')}")
+    detail = f"they begin at 0, {_BY}"
+    book.add("R003", place, rows=size * layers, detail=detail, facts={"by": _BY})
 
 
 def _run(script: Script, edit: TokenEdit) -> int:
@@ -252,15 +251,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _named(edit: TokenEdit, begin: int) -> tuple[str, str, dict[str, Fact]]:
+def _named(edit: TokenEdit, script: Script) -> tuple[str, str, dict[str, Fact]]:
     """The code of an edit, its words and its facts."""
     if edit.kind in ("late", "early"):
         assert edit.lag is not None
-        whole = abs(edit.first - begin) <= abs(edit.lag)
+        whole = abs(edit.first - script.stretches[0].first) <= abs(edit.lag)
         code = "R707" if whole and abs(edit.lag) > _SHIFT else "R701"
         when = f"{_count(abs(edit.lag), 'position')} {'earlier' if edit.lag > 0 else 'later'}"
         return code, f"rows of the token {when}, {_BY}", {"lag": edit.lag}
-    if edit.kind in ("hole", "repeated") and edit.size <= _SHIFT and edit.lag is not None:
+    shift = edit.kind in ("hole", "repeated") and edit.size <= _SHIFT
+    lost = edit.kind == "hole" and edit.size <= script.lacking
+    if shift and not lost and edit.lag is not None:
         words = "later" if edit.kind == "hole" else "earlier"
         detail = f"rows of tokens {edit.size} {words}, from a position on, {_BY}"
         return "R701", detail, {"lag": edit.lag}

@@ -23,7 +23,7 @@ from .alone.scripts import Library
 from .book.ledger import Ledger
 from .book.legal import Legal
 from .book.results import Book, CheckResult, Place
-from .by_tokens import Witness, add_cut
+from .by_tokens import Witness
 from .lesson import Lesson, Reader, learn, view_of
 from .load import check_axes, filler_by_rank
 from .options import CheckOptions
@@ -173,6 +173,15 @@ class Checker:
         sample, legal = self.reader.read(index, self.lesson, book)
         if sample is None:
             return book
+        left = self._judge(index, sample, legal, found, book)
+        if not legal.cut:
+            found.counts.begin(sample, (index, name_of(sample, index)), book)
+        return left
+
+    def _judge(
+        self, index: int, sample: Sample, legal: Legal, found: CheckPartial, book: Book
+    ) -> Book | None:
+        """The same of a sample that was read."""
         name = name_of(sample, index)
         astray = not legal.cut and found.counts.check(sample, (index, name), book)
         check_segments(sample, name, book)
@@ -195,8 +204,6 @@ class Checker:
             return book
         judged = learnt.judge(bare, index, self.library)
         layers = len(self.meta.layers_L)
-        if sample.start_inferred and not seen:
-            told = told or add_cut(judged.script, layers, book)
         return found.witness.hear(judged, book, found.ledger, layers, told=told, seen=seen)
 
     def _add_rows(

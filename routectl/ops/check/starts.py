@@ -88,7 +88,7 @@ class RowsAgainstTokens:
     starts: Bottom[_Starts] = field(default_factory=lambda: Bottom(_STARTS))
 
     def check(self, sample: Sample, place: tuple[int, str], book: Book) -> bool:
-        """Add what the counts of a sample (its index and name) say, and where it begins.
+        """Add what the counts of a sample (its index and name) say.
 
         Returns whether its rows may be in other places than it seems.
         """
@@ -96,8 +96,6 @@ class RowsAgainstTokens:
         if routes is None:
             return False
         (index, name), layers = place, len(routes.layers_L)
-        if sample.start_inferred or routes.start == 0:
-            self._begin(sample, routes.start, place)
         astray = guessed(sample)
         if tokens is None:
             return astray
@@ -136,7 +134,17 @@ class RowsAgainstTokens:
             )
             self.starts.add(0, _Starts({start: tally}, 0))
 
-    def _begin(self, sample: Sample, begin: int, place: tuple[int, str]) -> None:
+    def begin(self, sample: Sample, place: tuple[int, str], book: Book) -> None:
+        """Count where a sample begins, unless its book says that rows were cut off at its end.
+
+        Those begin elsewhere than they seem to.
+        """
+        routes = sample.routes
+        if routes is None or not (sample.start_inferred or routes.start == 0):
+            return
+        begin = routes.start
+        if begin and book.has("R003", place[1]):
+            return
         at_end, at_cached = begin == sample.prompt_length, begin == sample.cached_tokens
         denied = sample.cached_tokens is not None and not at_end and not at_cached
         start = _Start(begin, at_end, at_cached, sample.start_inferred, denied)

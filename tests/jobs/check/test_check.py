@@ -190,6 +190,12 @@ def test_rules(capsys):
     assert all(len(line.split()) > 2 for line in every)
 
 
+def test_rules_take_no_dump(capsys):
+    """A dump beside --rules is what is too much, not a second one."""
+    said = complaint(capsys, "check", DUMPS["native"], "--rules", "R402")
+    assert "--rules takes a finding's code and no dump" in said
+
+
 def test_a_second_dump_is_a_reference(capsys):
     """Two dumps are answered with --against."""
     said = complaint(capsys, "check", DUMPS["native"], REFERENCE)

@@ -7,6 +7,7 @@ import pytest
 
 from routectl.dump import Dump
 from routectl.ops.check.check import CheckOptions, check
+from routectl.ops.pairs.align import name_of
 from support.checks import codes, loaded, only
 from support.faults import BASES, FAULTS, spoilt, with_ids
 from support.more_faults import MORE_FAULTS
@@ -103,11 +104,47 @@ def test_rows_that_were_cut_off(size, reference):
     """
     bad = spoil_rows([5], lambda ids_TLK: ids_TLK[:-size], start=size)
     found = check(bad, None if reference is None else loaded(reference))
-    assert codes(found, "error") == {"R003", "R013"}
+    assert codes(found, "error") == {"R003"}  # which says why the start is none of a rule's
     short = only(found, "R003")
     assert (short.samples, short.rows) == (1, 6 * size)
     assert short.places[0].position == loaded(TRAINED.dump)[5].routes.stop - size
     assert short.places[0].note == f"the last {size} tokens"
+
+
+HOLES = [  # index of a sample: first row and size of each hole
+    {62: [(150, 20)], 75: [(80, 13)], 88: [(100, 5)], 89: [(100, 1)]},
+    {90: [(60, 7), (150, 6)]},
+]
+
+
+@pytest.mark.parametrize("holes", HOLES, ids=["one", "two"])
+@pytest.mark.parametrize("reference", [None, TRAINED.reference], ids=["alone", "against"])
+@pytest.mark.parametrize("said", [True, False], ids=["said", "unsaid"])
+def test_holes_are_told_whether_the_start_is_said(holes, said, reference):
+    """Rows that are lost in between are a hole at its place, of its size, and nothing else.
+
+    Where nobody said the start, the last rows are in place by their number, the first ones late.
+    """
+    clean = loaded(TRAINED.dump)
+    names, expected = {}, set()
+    samples = [clean[i] for i in range(len(clean))]
+    for index, of_sample in holes.items():
+        lost = np.concatenate([np.arange(first, first + size) for first, size in of_sample])
+        ids_TLK = np.delete(samples[index].routes.ids_TLK, lost, axis=0)
+        made = with_ids(samples[index], ids_TLK, start=0 if said else len(lost))
+        samples[index] = replace(made, start_inferred=not said)
+        names[name_of(made, index)] = index
+        before = 0  # rows that are lost are not counted at the next hole
+        for first, size in of_sample:
+            expected.add((index, first - before, size))
+            before += size
+    bad = Dump(clean.meta, clean.keys, samples.__getitem__)
+    found = check(bad, None if reference is None else loaded(reference))
+    assert codes(found, "error") == {"R405", "R003" if said else "R013"}
+    told = [f for f in found.findings if f.code == "R405"]
+    assert expected == {
+        (names[p.sample], p.position, dict(f.facts)["size"]) for f in told for p in f.places
+    }
 
 
 @pytest.mark.parametrize("size", [2, 9])

@@ -33,6 +33,8 @@ def test_stretches():
         ([(0, 70, -29)], ["R701"], {"where": "response alone"}),
         ([(0, 40, 0), (40, 99, 1)], ["R701"], {"lag": 1, "where": "from a position on"}),
         ([(0, 60, 0), (60, 99, -40)], ["R405"], {"size": 40}),
+        ([(0, 60, 0), (60, 99, -1)], ["R701"], {"lag": -1, "where": "from a position on"}),
+        ([(0, 60, 0), (60, 98, -1)], ["R405"], {"size": 1}),  # a row is missing
         ([(0, 30, 0), (30, 50, -17)], ["R405"], {"where": "at the seam of prompt and response"}),
         ([(0, 99, 0), (99, 150, 99)], ["R402"], {"size": 99}),
         ([(0, 40, 0), (40, 49, None), (49, 99, 9)], ["R406"], {"size": 9}),

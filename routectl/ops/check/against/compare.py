@@ -6,8 +6,8 @@ Shape suffixes: T tokens, N some of them, L compared layers.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from ...pairs.align import name_of
 from ..book.ledger import Ledger
 from ..book.legal import Legal
 from ..book.results import Book, CheckEstimate, Explanation, FoundMap, Place
-from ..book.scripts import Edit, name_script, stretches_of
+from ..book.scripts import BEGIN_AT_0, Edit, Stretch, name_script, stretches_of
 from .alignment import align, explained, unplaced
 from .compared import MOST, ComparedSamples
+from .edits import RowExtent, cut_at, edits_of, moved_stretches
 from .inputs import Inputs
 from .judge import Judge
-from .models import LEFT
 from .naming import Where
 from .orders import known_order
 from .pending import KeptRuns, PairedSides, runs_of
@@ -36,13 +36,7 @@ __all__ = ["Comparer", "Read"]
 
 # the sample of the dump, and what its reader refused of it, by index; without a finding
 Read = Callable[[int], tuple[Sample, Legal]]
-_GUESSED = "the start that was inferred is off, the rows are of position 0 on"
-_CUT = "they begin at 0, by the reference"
-_FRONT = "the first ones are missing, by the reference"
 _ALONE = ("R401", "R402", "R601")  # what rows that are moved look like without a reference
-_SHORTEST = 3  # tokens of a stretch that is moved
-_LONG = 16  # tokens of one that is named whatever it leaves; shorter ones explain this share
-_SHARE = 0.3
 _EXPLAINED = ("R106",)  # what says all there is to say of a sample's rows
 _BEYOND = 2  # rows past the reference's last that are aligned, where there are as many
 
@@ -59,6 +53,13 @@ class _Pair:
     here_N: Ints
     tokens: int
 
+    @property
+    def extent(self) -> RowExtent:
+        """Where the rows of the dump's sample stand."""
+        ours, sample = self.sides.ours, self.sample
+        inferred = sample.start_inferred
+        return RowExtent(ours.start, ours.stop, self.tokens, sample.prompt_length, inferred)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scene:
@@ -69,25 +70,12 @@ class _Scene:
     found: ComparedSamples
 
 
-def _cut_off(pair: _Pair, edit: Edit) -> str:
-    """Which rows a sample lacks that has one lag from its first row on; none where none are."""
-    lag, ours = edit.facts.get("lag"), pair.sides.ours
-    if "where" in edit.facts or not isinstance(lag, int):
-        return ""
-    if pair.sample.start_inferred and lag == ours.start:
-        return _CUT
-    return _FRONT if not ours.start and lag == ours.stop + 1 - pair.tokens < -1 else ""
-
-
-def _missing(pair: _Pair, edit: Edit) -> tuple[int, Place]:
-    """Of how many tokens the rows were cut off, and where."""
-    ours = pair.sides.ours
-    if edit.detail == _FRONT:
-        size = pair.tokens - 1 - ours.stop
-        return size, Place(pair.name, 0, None, f"the first {size} tokens")
-    size = ours.start
-    note = f"the last {size} token{'s' * (size > 1)}"
-    return size, Place(pair.name, ours.stop - size, None, note)
+def _marked(stretches: Iterable[Stretch], start: int, tokens: int) -> Bools:
+    """The rows of stretches of a sample whose rows begin at ``start``, bool [T]."""
+    mask_T = np.zeros(tokens, np.bool_)
+    for stretch in stretches:
+        mask_T[stretch.first - start : stretch.end - start] = True
+    return mask_T
 
 
 class Comparer:
@@ -239,80 +227,64 @@ class Comparer:
             order = known_order(source_T, ours.start, pair.tokens)
         if order is not None:
             source_T = order[1]
+        return self._named(scene, columns, source_T, order, wrong_T)
+
+    def _named(
+        self,
+        scene: _Scene,
+        columns: Ints,
+        source_T: Ints,
+        order: tuple[str, Ints] | None,
+        wrong_T: Bools,
+    ) -> Bools:
+        """Name and count rows that are of other positions, which are marked, [T].
+
+        ``wrong_T`` marks the rows that are not where they should be.
+        """
+        pair, found = scene.pair, scene.found
+        ours, theirs = pair.sides.ours.layers(columns), pair.sides.theirs.layers(columns)
         after_TL, both_TL = explained(ours, theirs, source_T)
         position_T = np.arange(len(source_T)) + ours.start
         before_TL, placed_TL = differing(ours, theirs, position_T, position_T)
-        marks = (after_TL, both_TL, before_TL, placed_TL)
-        edits = self._edits(pair, source_T, marks, order, int(before_TL[wrong_T].sum()))
+        shift = 0
+        if order is not None:
+            moved = [s for s in stretches_of(source_T, ours.start) if s.lag]
+            edits = [Edit("R708", order[0], {"order": order[0]}, tuple(moved))]
+        else:
+            marks, wrong = (after_TL, both_TL, before_TL, placed_TL), int(before_TL[wrong_T].sum())
+            stretches = moved_stretches(source_T, ours.start, marks, wrong)
+            edits, shift = edits_of(stretches, pair.extent)
+            moved = [s for s in stretches if s.lag] if edits else []
         if edits:
             for code in _ALONE:
                 scene.book.retract(code, pair.name)
-        moved_T = np.zeros(len(source_T), np.bool_)
+        moved_T = _marked(moved, ours.start, len(source_T))
+        found.explained += int(before_TL[moved_T].sum())
+        if shift:  # what the edits undo are the rows counted from 0
+            before_TL, _ = differing(ours, theirs, position_T, position_T - shift)
         for edit in edits:
-            mask_T = np.zeros(len(source_T), np.bool_)
-            for stretch in edit.stretches:
-                mask_T[stretch.first - ours.start : stretch.end - ours.start] = True
+            mask_T = _marked(edit.stretches, ours.start - shift, len(source_T))
             counts = (both_TL[mask_T].sum(), after_TL[mask_T].sum(), before_TL[mask_T].sum())
-            self._name(scene, edit, columns, [int(n) for n in counts])
-            moved_T |= mask_T
+            note = BEGIN_AT_0 if shift else ""
+            self._name(scene, edit, columns, [int(n) for n in counts], note)
         return moved_T
 
-    def _edits(
-        self,
-        pair: _Pair,
-        source_T: Ints,
-        marks: tuple[Bools, Bools, Bools, Bools],
-        order: tuple[str, Ints] | None,
-        wrong: int,
-    ) -> list[Edit]:
-        """The edits that explain rows: what leaves too much of them is no estimate.
-
-        ``wrong`` counts the rows that are not where they should be.
-        """
-        after_TL, both_TL, before_TL, placed_TL = marks
-        start = pair.sides.ours.start
-        if order is not None:
-            moved = [s for s in stretches_of(source_T, start) if s.lag]
-            return [Edit("R708", order[0], {"order": order[0]}, tuple(moved))]
-        stretches = []
-        explained_rows = 0
-        for stretch in stretches_of(source_T, start):
-            part = slice(stretch.first - start, stretch.end - start)
-            rows, left = int(both_TL[part].sum()), int(after_TL[part].sum())
-            was = int(before_TL[part].sum()) + int((~placed_TL[part] & both_TL[part]).sum())
-            if stretch.lag:
-                if left > LEFT * rows or left > was / 2 or stretch.size < _SHORTEST:
-                    stretch = replace(stretch, lag=None)
-                else:
-                    explained_rows += was
-            stretches.append(stretch)
-        longest = max((s.size for s in stretches if s.lag), default=0)
-        if longest < _LONG and explained_rows < _SHARE * wrong:
-            return []  # a few words that are there twice, in rows that something else explains
-        edits = name_script(stretches, pair.tokens, pair.sample.prompt_length)
-        if len(edits) == 1 and (words := _cut_off(pair, edits[0])):
-            edits[0] = replace(edits[0], code="R003", detail=words, facts={"where": words})
-        elif edits and pair.sample.start_inferred and edits[0].facts.get("lag") == start:
-            edits[0] = replace(edits[0], code="R701", detail=_GUESSED, facts={"where": _GUESSED})
-        return edits
-
-    def _name(self, scene: _Scene, edit: Edit, columns: Ints, counts: list[int]) -> None:
+    def _name(self, scene: _Scene, edit: Edit, columns: Ints, counts: list[int], note: str) -> None:
         """One sample's part of a finding, and of an estimate; counts are rows, left, before."""
         pair, found = scene.pair, scene.found
         rows, left, before = counts
         part = len(columns) < len(self.layers)
         layers = [self.layers[c] for c in columns] if part else []
-        place = Place(pair.name, edit.position, layers[0] if part else None)
+        place = Place(pair.name, edit.position, layers[0] if part else None, note)
         rows_wrong = before or rows
         if edit.code == "R003":  # the rows that were cut off, not those that stand in their places
             scene.book.retract("R003", pair.name)  # by their number alone
-            size, place = _missing(pair, edit)
+            size, place = cut_at(pair.name, pair.extent, edit)
             rows_wrong = size * len(self.dump.layers_L)
         scene.book.add(
             edit.code, place, rows=rows_wrong, layers=layers, detail=edit.detail, facts=edit.facts
         )
         found.edits += 1
-        found.explained += before
         found.note(CheckEstimate(edit.code, edit.detail, rows, left, before))
 
     def _flips(self, pair: _Pair, wrong_NL: Bools, beside_L: Bools) -> KnownFlips:

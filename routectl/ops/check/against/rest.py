@@ -34,11 +34,12 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A part of a sample that differs more than the other, and how many of its rows are wrong."""
+    """A part of a sample that differs more than the other, its rows, and how many are wrong."""
 
     position: int
     front: bool
     wrong: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Intact:
     """A sample that no run took rows of: its compared positions, and what of its rows differs.
 
     plain is the step in its mismatch that stands out by itself, also the one that is told where
-    the sample differs as a whole; cached are its rows of cached tokens.
+    the sample differs as a whole, parted the likeliest one, however little more it differs; cached
+    are its rows of cached tokens.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Intact:
     rows: int
     plain: _Step | None
     also: _Step | None
+    parted: _Step | None
     cached: Cached
 
     @property
@@ -70,9 +73,18 @@ class Intact:
             gain = float(nats(self.wrong, self.rows, self.wrong / self.rows))
             gain -= float(nats(self.wrong, self.rows, usual))
             if gain > _EVIDENCE:  # this sample differs: in which part of it takes less to say
-                whole = _Step(self.first, True, self.wrong)
-                return (whole, True) if self.also is None else (self.also, False)
+                also = self.also or self._rear(usual)
+                whole = _Step(self.first, True, self.wrong, self.rows)
+                return (whole, True) if also is None else (also, False)
         return None if self.plain is None else (self.plain, False)
+
+    def _rear(self, usual: float) -> _Step | None:
+        """The later part, where that is why the sample differs: what is before is as usual."""
+        one = self.parted
+        if one is None or one.front:
+            return None
+        as_usual = self.wrong - one.wrong <= _TIMES * usual * (self.rows - one.rows)
+        return one if as_usual else None
 
 
 @dataclass(slots=True, eq=False)
@@ -258,20 +270,22 @@ def _intact(index: int, place: Place, wrong_N: Counts, rows_N: Counts, flips: Kn
     """What is kept of a sample."""
     wrong, rows = np.cumsum(wrong_N), np.cumsum(rows_N)
     total, size, begin = int(wrong[-1]), int(rows[-1]), place.position or 0
-    plain, also = (_step(begin, wrong, _split(wrong, rows, e)) for e in (_EVIDENCE, _ALSO))
+    least = (_EVIDENCE, _TIMES), (_ALSO, _TIMES), (_ALSO, 1.0)
+    plain, also, parted = (_step(begin, wrong, rows, _split(wrong, rows, *e)) for e in least)
     cached, end = flips.cached_of(wrong_N, rows_N), begin + len(wrong)
-    return Intact(index, place.sample, begin, end, total, size, plain, also, cached)
+    return Intact(index, place.sample, begin, end, total, size, plain, also, parted, cached)
 
 
-def _step(begin: int, wrong: Counts, found: tuple[int, bool] | None) -> _Step | None:
+def _step(begin: int, wrong: Counts, rows: Counts, found: tuple[int, bool] | None) -> _Step | None:
     if found is None:
         return None
     cut, front = found
-    first, total = int(wrong[cut]), int(wrong[-1])
-    return _Step(begin + (0 if front else cut + 1), front, first if front else total - first)
+    if front:
+        return _Step(begin, True, int(wrong[cut]), int(rows[cut]))
+    return _Step(begin + cut + 1, False, int(wrong[-1] - wrong[cut]), int(rows[-1] - rows[cut]))
 
 
-def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | None:
+def _split(wrong: Counts, rows: Counts, evidence: float, times: float) -> tuple[int, bool] | None:
     """The last token of the first part, and whether that differs more; None without evidence.
 
     Tokens without rows count for neither part.
@@ -287,6 +301,6 @@ def _split(wrong: Counts, rows: Counts, evidence: float) -> tuple[int, bool] | N
     gain = nats(one_w, one_r, one_w / one_r) + nats(two_w, two_r, two_w / two_r) - even
     best = int(gain.argmax())
     rates = one_w[best] / one_r[best], two_w[best] / two_r[best]
-    if gain[best] < evidence or max(rates) < _TIMES * max(min(rates), _FLOOR):
+    if gain[best] < evidence or max(rates) < times * max(min(rates), _FLOOR):
         return None
     return int(cuts[best]), bool(rates[0] > rates[1])

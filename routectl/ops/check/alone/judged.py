@@ -86,10 +86,11 @@ class Learnt:
             own_T = own_TL.sum(axis=1, dtype=np.int32)
             found = searcher.stretches(one, folds, own_T, library)
         runs = misfits.found(one, folds, own_TL, found)
-        sound = all(part.kind == "own" for part in found)
-        return JudgedRows(
-            one.rows, None if sound else Script(one.name, index, tuple(found)), tuple(runs)
-        )
+        script = None
+        if any(part.kind != "own" for part in found):
+            lacking = max(len(one.tokens_N) - 1 - one.start - one.rows, 0)
+            script = Script(one.name, index, tuple(found), sample.start_inferred, lacking)
+        return JudgedRows(one.rows, script, tuple(runs))
 
 
 def suspicious(noise: RowNoise, own_TL: NDArray[np.int32]) -> bool:

@@ -5,7 +5,7 @@ lag. A dump that is late by one has lag 1; rows after a hole of 40 lost rows hav
 Shape suffixes: L MoE layers, E experts.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 __all__ = [
@@ -52,6 +52,14 @@ class TokenStretch:
     source: str | None = None
     score: float = 0.0
 
+    def earlier(self, by: int) -> "TokenStretch":
+        """The same rows, counted from a start that is as much less."""
+        lag = None if self.lag is None else self.lag - by
+        kind = self.kind
+        if kind in ("own", "shifted"):
+            kind = "shifted" if lag else "own"
+        return replace(self, first=self.first - by, end=self.end - by, kind=kind, lag=lag)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenEdit:
@@ -73,11 +81,25 @@ class TokenEdit:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The edit script of one sample: its stretches in order, those of kind "own" among them."""
+    """The edit script of one sample: its stretches in order, those of kind "own" among them.
+
+    inferred says that nobody said the start; lacking counts the rows that are missing at the end.
+    """
 
     sample: str
     index: int
     stretches: tuple[TokenStretch, ...]
+    inferred: bool = field(default=False, compare=False)
+    lacking: int = field(default=0, compare=False)
+
+    def from_zero(self) -> "Script":
+        """As if the start had been said to be 0, where nobody said it and the first rows ask so."""
+        start = self.stretches[0].first
+        placed = (one.lag for one in self.stretches if one.kind in ("own", "shifted"))
+        if not self.inferred or not start or next(placed, None) != start:
+            return self
+        stretches = tuple(one.earlier(start) for one in self.stretches)
+        return replace(self, stretches=stretches, inferred=False, lacking=self.lacking + start)
 
     def _aside(self, one: TokenStretch, step: int, now: int) -> bool:
         """Whether what is before a stretch is no more than what its lag pushes aside."""

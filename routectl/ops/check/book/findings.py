@@ -360,7 +360,9 @@ FINDINGS = (
     FindingKind("R722", "error", "weight version that the rows contradict",
         "The engine counts a version up without having its weights, or answers with the version "
         "of another moment.",
-        "Believe the rows: train these samples as of the version that made them, or drop them.",
+        "Believe the rows: train these samples as of the version that made them, or drop them. "
+        'Where one "is nearest to" them, that version may be missing among the candidates: give '
+        "those around it first.",
         ("sglang#23999",),
     ),
     FindingKind("R723", "error", "rows of none of the candidates",

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from .results import Fact
 
-__all__ = ["Edit", "Stretch", "name_script", "stretches_of"]
+__all__ = ["BEGIN_AT_0", "Edit", "Stretch", "name_script", "stretches_of"]
 
+BEGIN_AT_0 = "the rows begin at 0"  # of a place that is counted so, where nobody said the start
 _SHIFT = 3  # positions up to which a change of lag is called a shift, not a hole
 _AGAIN = 0.5  # share of a stretch's rows that were there before, from which it is a repetition
 _SHORT = 4  # times that rows which were there before fit into those between, to be a repetition
@@ -36,6 +37,11 @@ class Stretch:
     def size(self) -> int:
         """How many rows of tokens."""
         return self.end - self.first
+
+    def earlier(self, by: int) -> "Stretch":
+        """The same rows, counted from a start that is as much less."""
+        lag = None if self.lag is None else self.lag - by
+        return Stretch(self.first - by, self.end - by, lag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ def _edit(
     if step > 0 and nobody >= step:
         detail = f"{_count(step)} that are no token's"
         return Edit("R406", detail, {"size": step}, own)
-    if step < -_SHIFT:
+    if step < -_SHIFT or 0 < -step < tokens - script[-1].end:  # the sample lacks as many rows
         seam = prompt is not None and abs(stretch.first - prompt) <= 1
         where = "at the seam of prompt and response" if seam else "in between"
         facts: dict[str, Fact] = {"where": where, "size": -step}

@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from routectl.dump import Dump
 from routectl.formats import open_dump
 from routectl.ops.check.against.prefixes import Cached, cached_differ
 from routectl.ops.check.check import CheckOptions, check
 from support.checks import codes, only
+from support.faults import with_ids
 from support.shell import run
 from support.tiny_rl import TINY
 
@@ -39,6 +41,23 @@ def test_flushed_cache_is_clean():
     """The same prompts and weights without the cache: rounding alone."""
     found = check(*pair("flushed.jsonl.gz", "flushed.trainer.parquet"), options=QUIET)
     assert codes(found) == {"R712"}
+
+
+def test_newer_rows_at_the_end_are_no_prefix():
+    """Rows of newer weights from 120 on: of the later part, where the first one is as usual."""
+    clean = open_dump(TINY / "vllm.bf16" / "samples.jsonl")
+    newer = open_dump(TINY / "routes_v2.fp32.npz")
+
+    def one(index):
+        ids_TLK = clean[index].routes.ids_TLK.copy()
+        if index >= 48:
+            ids_TLK[120:] = newer[index].routes.ids_TLK[120 : len(ids_TLK)]
+        return with_ids(clean[index], ids_TLK)
+
+    bad = Dump(clean.meta, clean.keys, one)
+    found = check(bad, open_dump(TINY / "routes_v0.margins.parquet"), options=QUIET)
+    assert codes(found, "error") == {"R718"}
+    assert only(found, "R718").samples == 36
 
 
 def test_parts_say_the_same(capsys, tmp_path):
