@@ -137,3 +137,16 @@ def test_a_checkpoint_and_a_dataset():
     assert len(facts.splitlines()) == 1
     dump = routectl.open_dump(ENGINE)
     assert repr(routectl.RoutesDataset(ENGINE)) == f"<RoutesDataset of {dump!r}>"
+
+
+def test_what_is_no_such_thing_is_a_type_error():
+    """Arguments exchanged, a text for a list, paths without names: a line says what goes there."""
+    dump = routectl.open_dump(ENGINE)
+    for ask, said in (
+        (lambda: routectl.verify(dump, "folder"), r"the path of a folder: verify\(FOLDER, DUMP\)"),
+        (lambda: routectl.staleness(dump, [ENGINE]), "expected versions by name"),
+        (lambda: routectl.staleness(dump, str(ENGINE)), "expected versions by name"),
+        (lambda: dump.select(samples="0/0"), "got '0/0', expected a list of indices or ids"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            ask()

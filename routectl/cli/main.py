@@ -25,6 +25,7 @@ __all__ = ["app", "main", "script"]
 
 TROUBLE = 2
 _BUG = "this is a bug in routectl; please report it with the lines above"
+_TOO_MANY = "Got unexpected extra argument"  # how the parser's message begins
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # EBADF: stdout is closed
 
 app = typer.Typer(
@@ -128,12 +129,13 @@ def main(argv: Sequence[str]) -> int:
     except RoutectlError as error:
         return _complain(str(error), error.hint)
     except TyperException as error:
-        said = said_now(words)
+        told = error.format_message()
+        said = said_now(words, too_many=told.startswith(_TOO_MANY))
         if said is not None:
             return _complain(said)
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else _asked(words)
-        return _complain(error.format_message(), f"{path} --help")
+        return _complain(told, f"{path} --help")
     except (Abort, KeyboardInterrupt):
         return 130
     except MemoryError:

@@ -212,6 +212,8 @@ def samples_at(keys: Sequence[SampleKey], wanted: Iterable[object]) -> list[int]
 
     Raises as ``sample_at``, and TypeError for a mask.
     """
+    if isinstance(wanted, str):
+        raise TypeError(f"samples: got {wanted!r}, expected a list of indices or ids")
     asked = list(wanted)
     if asked and isinstance(asked[0], bool | np.bool_):
         raise TypeError("samples: got a mask, expected indices: np.flatnonzero(mask)")

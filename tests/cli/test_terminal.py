@@ -67,7 +67,7 @@ class TestWords:
         main(["staleness", str(where / "rollout.jsonl.gz"), *sides, "--summary"])
         told = " ".join(page.getvalue().split())
         assert "flush the engine's cache at each update" in told
-        assert "or the versions are named wrongly" in told
+        assert "they are of older weights, closest to v0" in told
         assert "…" in told
 
     def test_an_answer_without_a_document_hangs(self, monkeypatch):

@@ -9,10 +9,11 @@ from .help import SHARED
 __all__ = ["own_flags", "said_now"]
 
 
-def said_now(words: Sequence[str]) -> str | None:
+def said_now(words: Sequence[str], *, too_many: bool) -> str | None:
     """What a refused command line should say: of an old spelling, or of an option of others.
 
-    None where it has neither, or where the command has the option.
+    ``too_many`` says that it was refused for an argument too many. None where it has neither, or
+    where the command has the option.
     """
     command = words[0] if words else ""
     if command not in COMMANDS:
@@ -29,7 +30,7 @@ def said_now(words: Sequence[str]) -> str | None:
         if flag in _shared_flags():
             data = flag in ("-o", "--output") and "--save" in own
             return f"{command} has no use for {flag}{': --save DST writes data' * data}"
-    return None if unknown else _positional(command, words[1:])
+    return _positional(command, words[1:]) if too_many and not unknown else None
 
 
 def _positional(command: str, words: Sequence[str]) -> str | None:

@@ -75,7 +75,7 @@ def model_hint(facts: ModelFacts) -> str:
 
 def ids_hint(facts: ModelFacts, highest: int) -> str:
     """The same where an id is beyond its experts: it may be a physical one."""
-    more = f"; physical ids (EPLB) need --expert-map FILE, of {highest + 1} experts or more"
+    more = f"; physical ids (EPLB) need PATH::expert_map=FILE, of {highest + 1} experts or more"
     return model_hint(facts) + (more if highest >= facts.num_experts else "")
 
 

@@ -161,6 +161,8 @@ def verify(folder: AnyPath, against: Source, **options: Unpack[VerifyKeywords]) 
     from ..pack.request import VerifyRequest, verify_dump
 
     progress = options.pop("progress", SILENT)
+    if isinstance(folder, Dump):
+        raise TypeError("verify: got a Dump, expected the path of a folder: verify(FOLDER, DUMP)")
     places = {"folder": folder, "against": path_text(against)}
     request = request_of(VerifyRequest, options, **places)
     found, meta = verify_dump(request, progress)

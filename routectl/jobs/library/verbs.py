@@ -106,6 +106,7 @@ def staleness(
 
     progress = more.pop("progress", SILENT)
     at: list[tuple[str, str]] = []
+    _refuse_unnamed(versions)
     if isinstance(versions, Mapping):
         for name, where in versions.items():
             parts = where if isinstance(where, list) else [where]
@@ -122,6 +123,16 @@ def staleness(
         known = _opened(request, at) if isinstance(versions, Mapping) else versions
         result, document = question.answer(request.reading.open(path_text(dump)), known)
     return answer_of(StalenessAnswer, result, document=document)
+
+
+def _refuse_unnamed(versions: object) -> None:
+    """Raise TypeError for what are neither versions by name nor Version objects."""
+    from ...ops.staleness.attribution import Version
+
+    if isinstance(versions, Mapping):
+        return
+    if not (isinstance(versions, Sequence) and all(isinstance(one, Version) for one in versions)):
+        raise TypeError('staleness: expected versions by name, {"v0": "v0.parquet"}, or Versions')
 
 
 def _opened(request: "StalenessRequest", at: Sequence[tuple[str, str]]) -> "list[Version]":

@@ -200,7 +200,7 @@ def _why_out(rows_NK: Ints, limit: int, share: float) -> tuple[str, dict[str, in
     if share > 0.5 and values[0] == limit and alone:
         return "ids of shared experts, in a slot of their own", {}
     if values[0] >= 0 and int(values.max()) < limit + max(limit, 64):
-        why = "physical ones (EPLB), which --expert-map FILE reads as logical ones"
+        why = "physical ones (EPLB), which PATH::expert_map=FILE reads as logical ones"
         return f"{why}, or another model's", {
             "least_ids": int(values[0]),
             "greatest_ids": int(values[-1]),

@@ -127,7 +127,7 @@ def out_of_range(number, share=1.0):
         (
             out_of_range(35, 0.1),
             "R101",
-            "ids 35: physical ones (EPLB), which --expert-map FILE reads as logical ones, or "
+            "ids 35: physical ones (EPLB), which PATH::expert_map=FILE reads as logical ones, or "
             "another model's",
         ),
         (out_of_range(32), "R101", "ids of shared experts, in a slot of their own"),
@@ -210,6 +210,7 @@ def test_a_second_dump_is_a_reference(capsys):
         ((DUMPS["native"], "--fail-on", "much"), "--fail-on 'much' is not known"),
         ((DUMPS["native"], "--select", "X"), "--select X: no finding's code begins so"),
         ((DUMPS["native"], "--select", "R9"), "begins so\nhint: routectl check --rules lists all"),
+        ((DUMPS["native"], "--jobs", "0"), "'--jobs': Input should be greater than or equal to 1"),
         ((DUMPS["native"], "--ep", "5"), "--ep 5: 32 experts do not divide by it"),
         (("no-such-file.npz",), "cannot be read"),
         ((DUMPS["native"], "--against", DUMPS["trainer"]), "nothing to compare"),

@@ -84,7 +84,7 @@ FINDINGS = (
     FindingKind("R101", "error", "ids out of range",
         "The ids are not logical ids of routed experts.",
         "See the explanation that fits; record logical ids before the load balancer maps them, or "
-        "give its map: --expert-map FILE.",
+        "give its map: PATH::expert_map=FILE.",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R102", "error", "one expert twice in a row of ids",
@@ -270,7 +270,7 @@ FINDINGS = (
     ),
     FindingKind("R706", "error", "experts renumbered",
         "The ids are physical ones, after expert load balancing (EPLB), or all off by one number.",
-        f"Record logical ids, or give the load balancer's map: --expert-map FILE{RESTORES}",
+        f"Record logical ids, or give the load balancer's map: PATH::expert_map=FILE{RESTORES}",
         ("vllm#33013", "TensorRT-LLM#17778"),
     ),
     FindingKind("R707", "error", "padding side swapped",
@@ -285,7 +285,8 @@ FINDINGS = (
     ),
     FindingKind("R709", "error", "prefix from other weights",
         "The first rows differ far more than the rest: older weights or another kernel made them.",
-        "Flush the prefix cache at each weight update.",
+        "Flush the prefix cache at each weight update. Where all of a sample is named, other "
+        "weights made it whole: --candidates NAME=WHERE says which.",
         ("sglang#26975", "sglang#23999"),
     ),
     FindingKind("R710", "error", "rows of another sample",
