@@ -83,7 +83,7 @@ class Grounds:
     lags      staleness by lag, free where there is any
     floor     the greatest noise floor
     flips     the mismatched rows by margin; excess what of the mismatch is more than rounding
-    nearest   rows that are closer to another version than to their own
+    nearest   rows, or some sequences, that are closer to another version than to their own
     cached    reused prefixes, where they are older and the other rows what their label says
     scattered by kind, mismatch or total: the comparisons whose F(2) is over the limit
     stale     of the smallest lag at which staleness passes its limit
@@ -147,7 +147,7 @@ def grounds_of(
     rows = result.spans.rows
     measured, decided = _by_measurement(result.gains, mini_steps)
     assumed = "R3" if "mismatch" in scattered else _by_rule(mini_steps)
-    nearest = tuple(n for n in result.drift.nearest if n.is_other)
+    nearest = tuple(n for n in result.drift.nearest if n.is_wrong)
     cached = None if nearest else result.prefixes
     return Grounds(
         mode=None if nearest or cached else assumed if measured is None else measured,

@@ -16,6 +16,7 @@ from ..diff.result import DiffResult
 from ..pairs.align import Pair
 from .comparison import ClusterSums, Comparison, gap_of
 from .half_life import HalfLife
+from .sequences import CloserSequences, closer_sequences
 
 __all__ = [
     "Drift",
@@ -84,7 +85,8 @@ class Nearest:
 
     gap is the interval of mismatch(own) - mismatch(nearest), over sequences; None where nearest is
     own. Where it lies above 0, the dump was not made by the weights that its label says, or the
-    recompute is off. rates has the mismatch rate against every version.
+    recompute is off. rates has the mismatch rate against every version. sequences are those that
+    are of another version each by itself, whatever all rows together say.
     """
 
     own: str
@@ -92,6 +94,12 @@ class Nearest:
     mode: str
     rates: dict[str, float]
     gap: Interval | None
+    sequences: CloserSequences
+
+    @property
+    def is_wrong(self) -> bool:
+        """Rows are of another version than their label says: all together, or some sequences."""
+        return self.is_other or self.sequences.number > 0
 
     @property
     def is_other(self) -> bool:
@@ -203,7 +211,9 @@ def nearest_version(
     gap = None
     if nearest != own and own in found:
         gap = gap_of(found[own][1], found[nearest][1], plan)
-    return Nearest(own, nearest, mode, rates, gap)
+    others = {name: sums for name, (_, sums) in found.items() if name != own}
+    closer = closer_sequences(found[own][1], others) if own in found else CloserSequences(0, {})
+    return Nearest(own, nearest, mode, rates, gap, closer)
 
 
 def slope_of(steps: Sequence[int], values: Sequence[float]) -> float | None:

@@ -179,19 +179,24 @@ def _of_mismatch(grounds: Grounds) -> Iterator[Finding]:
 
 
 def _of_nearest(nearest: Nearest) -> Finding:
-    """Rows that are closer to another version than to their own."""
-    assert nearest.gap is not None
-    own, other = nearest.own, nearest.nearest
-    return Finding(
-        "nearest",
-        True,
-        f"rows of {own} are closest to {other}: the engine had other weights than its label says, "
-        "or the versions are named wrongly",
-        (
-            _rates_text(nearest),
-            _gap_text(nearest.gap),
-        ),
+    """Rows, or some sequences, that are closer to another version than to their own."""
+    own, other, found = nearest.own, nearest.nearest, nearest.sequences
+    if nearest.is_other:
+        assert nearest.gap is not None
+        text = (
+            f"rows of {own} are closest to {other}: the engine had other weights than its label "
+            "says, or the versions are named wrongly"
+        )
+        return Finding("nearest", True, text, (_rates_text(nearest), _gap_text(nearest.gap)))
+    text = (
+        f"at least {found.number:,} of {found.compared:,} sequences of {own} are closer to "
+        f"{', '.join(found.closer)}: their label is wrong; `routectl check DUMP --candidates` "
+        "names them"
     )
+    counts = ", ".join(f"{count:,} to {name}" for name, count in found.closer.items())
+    said = ", ".join(f"with {name} {_share(rate)}" for name, rate in nearest.rates.items())
+    evidence = (f"by sequence: {counts} ({nearest.mode})", f"of all rows: mismatch {said}")
+    return Finding("nearest", True, text, evidence)
 
 
 def _of_cached(grounds: Grounds) -> Iterator[Finding]:
