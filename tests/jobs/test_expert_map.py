@@ -188,7 +188,7 @@ def test_physical_ids_without_a_map(capsys, files):
     told = run(capsys, "check", files["physical"])
     assert told.code == 1
     assert "R101" in told.out
-    assert "--expert-map FILE" in told.out
+    assert "PATH::expert_map=FILE" in told.out
 
 
 def test_diff_of_both_sides(capsys, files):

@@ -75,8 +75,10 @@ def model_hint(facts: ModelFacts) -> str:
 
 def ids_hint(facts: ModelFacts, highest: int) -> str:
     """The same where an id is beyond its experts: it may be a physical one."""
-    more = f"; physical ids (EPLB) need PATH::expert_map=FILE, of {highest + 1} experts or more"
-    return model_hint(facts) + (more if highest >= facts.num_experts else "")
+    if highest < facts.num_experts:
+        return model_hint(facts)
+    flags = "--expert-map FILE, or of one dump alone PATH::expert_map=FILE"
+    return f"{model_hint(facts)}; physical ids (EPLB) need {flags}: {highest + 1} experts or more"
 
 
 def sizes_of_row(facts: ModelFacts) -> Iterator[tuple[int, int]]:

@@ -292,7 +292,10 @@ def test_a_damaged_file_that_is_mended_counts_as_mended(dumps):
         assert live.line() == ("a.jsonl", None)
         some_lines(dumps / "a.jsonl")
         assert live.line() == ("a.jsonl", 3)
-        assert live.end() == ("", "1 dump seen, 0 failed, 0 unchecked\n")
+        out, err = live.end()
+    waits, last = err.splitlines()
+    assert "; waited for, " in waits
+    assert (out, last.split(": ", 2)[2]) == ("", "1 dump seen, 0 failed, 0 unchecked")
 
 
 @pytest.mark.slow
