@@ -84,7 +84,7 @@ def test_ids_beyond_the_experts_are_one_finding(tmp_path):
 
     (found,) = check(recorded(tmp_path, spoil)).findings
     assert (found.code, found.samples) == ("R101", 8)
-    assert found.detail.startswith("ids 33 to 40: physical ones (EPLB), which PATH::expert_map=FILE")
+    assert found.detail.startswith("ids 33 to 40: physical ones (EPLB), which PATH::expert_map=")
     assert dict(found.facts)["greatest_ids"] == 40
 
 
