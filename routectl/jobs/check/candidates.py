@@ -91,9 +91,9 @@ class Candidates:
     def refuse_unknown(self, against: str) -> None:
         """Raise RoutectlError for a reference that is no place, and a name of no candidate."""
         name, equals, _ = against.partition("=")
-        is_name = Path(against).name == against or equals
-        is_place = against == "-" or "::" in against or has_magic(against) or is_there(against)
-        if isinstance(against, HeldDump) or not is_name or is_place:
+        if isinstance(against, HeldDump) or "/" in name:  # of NAME=WHERE the name has none
+            return
+        if against == "-" or "::" in against or has_magic(against) or is_there(against):
             return
         others = [one for one in self.where if one != against]
         if equals:
