@@ -150,21 +150,11 @@ def open_dump(
     base: "Dump | TokenDictionary | str | Path | None" = None,
     tokens: str | Path | None = None,
 ) -> Dump:
-    """Open a file, a folder or a glob as one lazy Dump; a path, or a URI (docs/places.md).
+    """Open a file, a folder or a glob as one lazy Dump: what ``routectl.open_dump`` stands on.
 
-    model   an HF config.json, a folder with one, ``org/name`` of the local HF cache, the sizes
-            ``"LAYERS,K,E"``, or ModelFacts; Otherwise for what does not say its own; None to take
-            what the file or its folder says. Physical of any of these, with a map of experts or
-            the path of one, where ids are of physical experts: they are read as logical ones.
-    format  one of FORMATS; None to sniff the content, then the name.
-    start   position of row 0 for samples that do not say it.
-    base    the dump that native files of codec delta were coded against; None to take the path in
-            the file. Of codec token: their dictionary, or its path.
-    tokens  a second file with the tokens of a torch file that holds layers alone, or of a router
-            trace: a dump or slime's train data with its samples in order, or a JSON list of ids.
-
-    Raises FormatError when a file is not what it claims, UnsupportedError when it is understood
-    and not handled, MismatchError when the files of a folder are of different models.
+    Parameters and errors are those of that one, but that ``path`` is a path alone, without what
+    may stand behind ``::``. ``model`` may be Otherwise too, for what does not say its own;
+    ``format`` is one of FORMATS.
     """
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS, UnsupportedError)
